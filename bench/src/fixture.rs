@@ -12,7 +12,7 @@ use crate::functions::Paths;
 use crate::stand_ins::{HOOK_SECRET, Item, StandIns, StoredItems, Transport, WEBHOOK_SECRET};
 
 /// The number that leads to the extension 1001.
-const NUMBER: &str = "+918047491899";
+pub const NUMBER: &str = "+918047491899";
 
 /// The stand-ins with their data, and a source of events.
 #[derive(Debug)]
@@ -235,7 +235,8 @@ fn accept_ready(call: &str) -> Value {
 }
 
 /// The caller's number, derived from the `CallSid`.
-fn caller(sid: &str) -> String {
+#[must_use]
+pub fn caller(sid: &str) -> String {
     let digits: String = sid.chars().rev().take(8).collect();
     format!("+9198{}", digits.chars().rev().collect::<String>())
 }

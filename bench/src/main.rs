@@ -4,9 +4,10 @@ use std::io::Write as _;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use ringback_bench::end_to_end::kamailio::InstalledKamailio;
 use ringback_bench::functions::Paths;
 use ringback_bench::page::ResultsPage;
-use ringback_bench::{cold, cost, instructions, machine, scale, size, warm};
+use ringback_bench::{cold, cost, end_to_end, instructions, machine, scale, size, warm};
 
 /// The results page.
 const PAGE: &str = "bench/README.md";
@@ -35,6 +36,8 @@ enum BenchPart {
     Scale,
     /// The price of a month of calls.
     Cost,
+    /// Whole ways on a real Asterisk, beside Kamailio.
+    EndToEnd,
 }
 
 impl BenchPart {
@@ -46,7 +49,14 @@ impl BenchPart {
             Self::Size => "size",
             Self::Scale => "scale",
             Self::Cost => "cost",
+            Self::EndToEnd => "end-to-end",
         }
+    }
+
+    /// What this part needs and the machine lacks.
+    fn missing(self, paths: &Paths) -> Option<&'static str> {
+        let lacks_kamailio = self == Self::EndToEnd && InstalledKamailio::find(paths).is_none();
+        lacks_kamailio.then_some("Kamailio is not installed; see \"Run it\" in bench/README.md")
     }
 
     async fn measure(self, paths: &Paths) -> Result<String> {
@@ -57,6 +67,7 @@ impl BenchPart {
             Self::Size => size::measure(paths).await,
             Self::Scale => scale::measure(paths).await,
             Self::Cost => cost::measure(paths).await,
+            Self::EndToEnd => end_to_end::measure(paths).await,
         }
     }
 }
@@ -73,6 +84,10 @@ async fn main() -> Result<()> {
     };
     let mut out = std::io::stdout();
     for part in parts {
+        if let Some(missing) = part.missing(&paths) {
+            writeln!(out, "{}: skipped. {missing}", part.name())?;
+            continue;
+        }
         writeln!(out, "{} …", part.name())?;
         let results = part.measure(&paths).await?;
         writeln!(out, "\n{results}\n")?;

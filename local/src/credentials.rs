@@ -79,7 +79,7 @@ pub struct TokenNames {
 }
 
 /// A server certificate and the authority that signed it, in PEM.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Certificate {
     /// The authority, which clients trust.
     pub ca_pem: String,

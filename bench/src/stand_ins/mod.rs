@@ -5,7 +5,6 @@
 //! Ringback costs, not how long the systems take.
 
 mod items;
-mod server;
 mod units;
 
 use std::collections::BTreeMap;
@@ -14,13 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
+use hyper::{Method, Request, Response, StatusCode};
 use ringback_local::credentials::{Certificate, ServiceAccount};
 use serde_json::{Value, json};
 
+use crate::server::{self, Answers, Server};
 pub use items::{ItemChange, StoredItems};
-use server::Server;
 pub use units::{Item, RequestUnits};
 
 /// The table's name.
@@ -34,6 +35,11 @@ pub const WEBHOOK_SECRET: &str = "ringback-events-webhook-secret-not-for-any-dep
 pub const HOOK_SECRET: &str = "ringback-events-hook-secret-not-for-any-deployment";
 /// The secret that signs call ids.
 pub const SIGNING_SECRET: &str = "ringback-events-signing-secret-not-for-any-deployment";
+
+/// The ARI user.
+pub const ARI_USERNAME: &str = "ringback";
+/// The ARI password.
+pub const ARI_PASSWORD: &str = "bench";
 
 /// Longer than any part of the bench takes, so that no call times out on its own.
 const RING_SECONDS: &str = "890";
@@ -151,7 +157,15 @@ pub enum Transport {
 pub struct StandIns {
     state: Arc<State>,
     servers: BTreeMap<System, Server>,
+    certificate: Certificate,
     ca_file: String,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct StandIn {
+    system: System,
+    state: Arc<State>,
 }
 
 #[derive(Debug)]
@@ -183,21 +197,26 @@ impl StandIns {
         };
         let mut servers = BTreeMap::new();
         for system in System::ALL {
-            let server = Server::start(system, tls.clone(), Arc::clone(&state)).await?;
-            servers.insert(system, server);
+            let stand_in = StandIn {
+                system,
+                state: Arc::clone(&state),
+            };
+            let server = Server::start(tls.clone(), Arc::new(stand_in)).await;
+            servers.insert(system, server.context(system.name())?);
         }
         let ca_file = folder.join("ca.pem");
         std::fs::write(&ca_file, &certificate.ca_pem)?;
         let stand_ins = Self {
             state,
             servers,
+            certificate,
             ca_file: ca_file.to_str().context("a path in UTF-8")?.to_owned(),
         };
-        stand_ins.set_secrets(&certificate)?;
+        stand_ins.set_secrets()?;
         Ok(stand_ins)
     }
 
-    fn set_secrets(&self, certificate: &Certificate) -> Result<()> {
+    fn set_secrets(&self) -> Result<()> {
         let token_uri = format!("{}/token", self.url(System::GoogleToken));
         let account = ServiceAccount::generate(&token_uri)?;
         let values = [
@@ -209,8 +228,8 @@ impl StandIns {
             (
                 "asterisk",
                 json!({
-                    "ari_username": "ringback", "ari_password": "bench",
-                    "ari_ca_pem": certificate.ca_pem,
+                    "ari_username": ARI_USERNAME, "ari_password": ARI_PASSWORD,
+                    "ari_ca_pem": self.certificate.ca_pem,
                 }),
             ),
             (
@@ -235,6 +254,12 @@ impl StandIns {
     pub fn service_account(&self) -> Result<Value> {
         let secrets = lock(&self.state.secrets);
         secrets.get("fcm").cloned().context("no account")
+    }
+
+    /// The certificate of the stand-ins.
+    #[must_use]
+    pub const fn certificate(&self) -> &Certificate {
+        &self.certificate
     }
 
     /// The file with the certificate authority of the stand-ins.
@@ -337,11 +362,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl State {
-    fn connected(&self, system: System) {
-        *lock(&self.connected).entry(system).or_default() += 1;
+impl Answers for StandIn {
+    fn connected(&self) {
+        *lock(&self.state.connected).entry(self.system).or_default() += 1;
     }
 
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let target = head.headers.get("x-amz-target");
+        let request = ReceivedRequest {
+            system: self.system,
+            operation: target
+                .and_then(|target| target.to_str().ok()?.rsplit_once('.'))
+                .map(|(_, operation)| operation.to_owned()),
+            method: head.method,
+            path: head.uri.path().to_owned(),
+            body: server::whole(body).await,
+        };
+        let (status, body) = self.state.answer(&request).await;
+        let kind = match self.system {
+            System::DynamoDb => "application/x-amz-json-1.0",
+            _ => "application/json",
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static(kind));
+        response
+    }
+}
+
+impl State {
     async fn answer(&self, request: &ReceivedRequest) -> (StatusCode, Vec<u8>) {
         let began = Instant::now();
         let delay = *lock(&self.delay);

@@ -27,12 +27,18 @@ use crate::{
     CallStage, Error, Media,
     cancel_reasons::CancelReasons,
     error::failed,
-    events::{CallEvents, EventLog},
+    events::{CallEvents, EventLog, EventTime},
     tls,
 };
 
-/// New incoming calls, as their INVITE transactions.
-pub(crate) type Invitations = mpsc::UnboundedReceiver<Transaction>;
+/// New incoming calls.
+pub(crate) type Invitations = mpsc::UnboundedReceiver<Invitation>;
+
+/// An INVITE, and when it arrived.
+pub(crate) struct Invitation {
+    pub(crate) transaction: Transaction,
+    pub(crate) arrived: EventTime,
+}
 
 #[derive(Clone)]
 pub(crate) struct Agent {
@@ -164,7 +170,7 @@ pub(crate) fn sdp_content_type() -> Vec<Header> {
 async fn dispatch(
     mut incoming: TransactionReceiver,
     dialogs: Arc<DialogLayer>,
-    invitations: mpsc::UnboundedSender<Transaction>,
+    invitations: mpsc::UnboundedSender<Invitation>,
     pracks: Arc<AtomicU32>,
 ) {
     while let Some(mut request) = incoming.recv().await {
@@ -178,12 +184,16 @@ async fn dispatch(
                 }
             });
         } else if request.original.method == Method::Invite {
+            let arrived = EventTime::now();
             // A phone rings by itself, before its user looks at it.
             if let Err(error) = request.reply(StatusCode::Ringing).await {
                 tracing::debug!(%error, "ringing failed");
             }
             // If the receiver is gone, the transaction is dropped and the stack ends it.
-            let _ = invitations.send(request);
+            let _ = invitations.send(Invitation {
+                transaction: request,
+                arrived,
+            });
         } else {
             tokio::spawn(answer_outside_dialogs(request));
         }

@@ -12,8 +12,8 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, CallStage, Caller, Error, Media,
-    agent::{self, Agent, CallSide, HangUpGuard, Invitations, Leg},
+    CallEvent, CallEvents, CallStage, Caller, Error, EventTime, Media,
+    agent::{self, Agent, CallSide, HangUpGuard, Invitation, Invitations, Leg},
     error::failed,
     events::EventLog,
     media::Camera,
@@ -162,7 +162,11 @@ impl Phone {
         }
     }
 
-    async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
+    async fn ring(&self, invitation: Invitation) -> Result<IncomingCall, Error> {
+        let Invitation {
+            transaction: mut invitation,
+            arrived,
+        } = invitation;
         let caller = caller_in_invite(&invitation)?;
         let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let headers = invitation.original.headers.clone();
@@ -194,6 +198,7 @@ impl Phone {
         leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
         log.log(CallStage::Ringing { code: 180 });
         Ok(IncomingCall {
+            arrived,
             caller,
             headers,
             offer,
@@ -235,6 +240,7 @@ fn caller_in_invite(invitation: &Transaction) -> Result<Caller, Error> {
 /// A call that rings at a phone. Dropping the last clone rejects or hangs up the call.
 #[derive(Clone)]
 pub struct IncomingCall {
+    arrived: EventTime,
     caller: Caller,
     headers: Headers,
     offer: Vec<u8>,
@@ -245,6 +251,11 @@ pub struct IncomingCall {
 }
 
 impl IncomingCall {
+    /// When the INVITE arrived.
+    pub fn arrived(&self) -> EventTime {
+        self.arrived
+    }
+
     /// The caller, as the phone shows it.
     pub fn caller(&self) -> &Caller {
         &self.caller
