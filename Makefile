@@ -161,8 +161,10 @@ dist: ## make the release archive of this machine's architecture, in target/rele
 	cargo build --locked --profile $(DIST_PROFILE) --workspace --bin ringback --bin ringback-local
 	target/$(DIST_PROFILE:dev=debug)/ringback-local dist
 
-# One part of the bench: cold, warm, instructions, size, scale or cost.
+# One part of the bench: cold, warm, instructions, size, scale, cost or end-to-end.
 PART :=
+# The last one runs an Asterisk and the proxy in front of it.
+BENCH_NEEDS = $(if $(filter-out end-to-end,$(PART)),,$(NEEDS) stack)
 # `dev` is enough to check that the stand-ins answer all requests, for example with PART=cost; its figures are not for the page.
 BENCH_PROFILE := shipped
 BENCH_TARGET := target/$(BENCH_PROFILE:dev=debug)
@@ -176,7 +178,7 @@ bench: bench/node/dist/index.mjs bench/express/node_modules ## measure the cost 
 	cargo build --locked --profile $(BENCH_PROFILE) $(BENCHED:%=-p %)
 	mkdir -p $(BENCH_TARGET)/bench
 	for it in floor-sdk $(BENCHED); do strip -o $(BENCH_TARGET)/bench/$$it $(BENCH_TARGET)/$$it || exit 1; done
-	$(BENCH_TARGET)/ringback-bench $(if $(filter shipped,$(BENCH_PROFILE)),,--dry) $(PART)
+	$(BENCH_NEEDS) $(BENCH_TARGET)/ringback-bench $(if $(filter shipped,$(BENCH_PROFILE)),,--dry) $(PART)
 
 bench/%/node_modules: bench/%/package.json
 	cd $(@D) && npm install --no-package-lock --no-audit --no-fund --silent

@@ -79,9 +79,8 @@ impl Kamailio {
         let paths = &fixture.paths;
         let installed = InstalledKamailio::find(paths).context("it is not installed")?;
         let version = output(installed.command()?.arg("-v")).await?;
-        let version = version
-            .split_whitespace()
-            .skip_while(|word| *word != "kamailio");
+        // "version: kamailio 5.6.3 (x86_64/linux)"
+        let version = version.split_whitespace().nth(2).unwrap_or_default();
         let address = free_address()?;
         let configuration = write_configuration(fixture)?;
         let mut command = installed.command()?;
@@ -93,7 +92,7 @@ impl Kamailio {
             .arg(configuration);
         let mut kamailio = Self {
             daemon: Daemon::start("kamailio", &mut command, paths.scratch())?,
-            version: format!("Kamailio {}", version.skip(1).next().unwrap_or_default()),
+            version: format!("Kamailio {version}"),
             address,
             trunk: Trunk::bind(TRUNK).await?,
             phone: Phone::new(address, EXTENSION, PASSWORD).await?,

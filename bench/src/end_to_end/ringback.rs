@@ -1,7 +1,6 @@
 //! Ringback: a real Asterisk with the repository's configuration, and the real functions behind an HTTPS address.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use hyper::{Request, Response, StatusCode};
 use reqwest::Client;
 use ringback_local::credentials::Credentials;
 use ringback_local::pbx::configuration::{self, HookSettings};
-use ringback_local::pbx::server::{Pbx, ari_client, ari_url, local_ari_url};
+use ringback_local::pbx::server::{Pbx, ari_client, ari_url};
 use ringback_local::pbx::source;
 use ringback_local::process::output;
 use ringback_local::runtime_api::RunningFunction;
@@ -34,9 +33,6 @@ const PORTS: PbxPorts = PbxPorts {
     proxy_daemon: "bench-haproxy",
     ..PBXS[0]
 };
-
-/// The certificate authorities of this machine, which Asterisk's HTTPS client reads for each request.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The functions, each with an example event for each of its paths.
 const ROUTES: [(&str, &str); 4] = [
@@ -77,13 +73,17 @@ impl Ringback {
             hook_secret: HOOK_SECRET.to_owned(),
             ..Credentials::generate(fixture.stand_ins.url(System::GoogleToken))?
         };
-        let (pbx, version) = start_pbx(&credentials, &front.url).await?;
-        trust(fixture).await?;
+        let hooks = HookSettings {
+            url: &front.url,
+            fallback_url: None,
+            ca_file: Some(fixture.stand_ins.ca_file()),
+            name: None,
+        };
+        let (pbx, version) = start_pbx(&credentials, &hooks).await?;
         let address = format!("{LOOPBACK}:{}", PORTS.sip).parse()?;
-        let accounts = credentials.sip_accounts.iter();
+        let mut accounts = credentials.sip_accounts.iter();
         let account = accounts
-            .filter(|account| account.extension == EXTENSION)
-            .next()
+            .find(|account| account.extension == EXTENSION)
             .context("a SIP account")?;
         Ok(Self {
             pbx,
@@ -162,41 +162,15 @@ impl Ringback {
 }
 
 /// Starts Asterisk and the proxy in front of it. Returns its version, too.
-async fn start_pbx(credentials: &Credentials, hook_url: &str) -> Result<(Pbx, String)> {
+async fn start_pbx(credentials: &Credentials, hooks: &HookSettings<'_>) -> Result<(Pbx, String)> {
     let settings = Settings::from_environment();
     make_dir(&settings.state_dir())?;
     let source = source::install(&settings).await?;
     let version = output(&mut source.asterisk(&PORTS, &["-V"])).await?;
-    let version = version.trim().split('~').next().unwrap_or_default();
-    let hooks = HookSettings {
-        url: hook_url,
-        fallback_url: None,
-        name: None,
-    };
-    let written = configuration::write(&settings, &source, &PORTS, credentials, &hooks)?;
+    let version = version.trim().split(['+', '~']).next().unwrap_or_default();
+    let written = configuration::write(&settings, &source, &PORTS, credentials, hooks)?;
     let pbx = Pbx::start(&settings, source, PORTS, written, credentials).await?;
     Ok((pbx, version.to_owned()))
-}
-
-/// Makes the PBX trust the front's certificate, besides the authorities that it trusts anyway and reads with each request.
-async fn trust(fixture: &Fixture) -> Result<()> {
-    let mut authorities = std::fs::read_to_string(AUTHORITIES).unwrap_or_default();
-    authorities.push_str(&fixture.stand_ins.certificate().ca_pem);
-    let file: PathBuf = fixture.paths.scratch().join("authorities.pem");
-    std::fs::write(&file, authorities)?;
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query
-        .append_pair("variable", "CURLOPT(ssl_cainfo)")
-        .append_pair("value", file.to_str().context("a path in UTF-8")?);
-    let url = format!(
-        "{}/asterisk/variable?{}",
-        local_ari_url(&PORTS),
-        query.finish()
-    );
-    let request = Client::new().post(url);
-    let request = request.basic_auth(ARI_USERNAME, Some(ARI_PASSWORD));
-    request.send().await?.error_for_status()?;
-    Ok(())
 }
 
 /// Passes HTTPS requests on to functions, as API Gateway does.

@@ -47,6 +47,8 @@ pub struct HookSettings<'a> {
     pub url: &'a str,
     /// The URL in the second region, if there is one.
     pub fallback_url: Option<&'a str>,
+    /// The certificate authorities of both URLs, if not those of the machine.
+    pub ca_file: Option<&'a str>,
     /// The PBX's name, if the application knows several PBXs.
     pub name: Option<&'a str>,
 }
@@ -189,6 +191,9 @@ fn dialplan(hooks: &HookSettings<'_>, hook_secret: &str) -> String {
     if let Some(fallback_url) = hooks.fallback_url {
         let _ = writeln!(text, "RINGBACK_FALLBACK_HOOK_URL = {fallback_url}");
     }
+    if let Some(ca_file) = hooks.ca_file {
+        let _ = writeln!(text, "RINGBACK_CA_FILE = {ca_file}");
+    }
     if let Some(name) = hooks.name {
         let _ = writeln!(text, "RINGBACK_PBX = {name}");
     }
@@ -292,6 +297,7 @@ mod tests {
         let hooks = HookSettings {
             url: "http://127.0.0.1:5050",
             fallback_url: None,
+            ca_file: None,
             name: None,
         };
         let folders = Folders {

@@ -37,6 +37,7 @@ impl Fleet {
             let hooks = configuration::HookSettings {
                 url: hook_url,
                 fallback_url,
+                ca_file: None,
                 name,
             };
             async move {
