@@ -192,10 +192,7 @@ impl Test<'_> {
                  pjsip.conf and extensions.conf, and restart Asterisk."
             )),
             Some("unknown_pbx") => Failure::wrong_use(error),
-            _ => Failure::refused(format!(
-                "{error} Look at `{}/health` and at ari_username and ari_password of the secret asterisk.",
-                self.deployment.http_url
-            )),
+            _ => Failure::refused(format!("{error} `ringback doctor` says what fixes it.")),
         })
     }
 

@@ -27,7 +27,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         let SmokeCall { pbx, call_sid } = event.payload;
         let name = match pbxs.find(pbx.as_deref()) {
             Ok(name) => name,
-            Err(unknown) => return Ok(failed("unknown_pbx", &unknown)),
+            Err(unknown) => return Ok(failed("unknown_pbx", &unknown.to_string())),
         };
         let pbx = asterisk.pbxs().iter().find(|pbx| *pbx.name() == name);
         let result = match pbx {
@@ -36,13 +36,14 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         };
         Ok::<_, Infallible>(match result {
             Ok(()) => json!({ "success": true, "pbx": name }),
-            Err(error @ AsteriskError::NoSuchEndpoint) => failed("no_endpoint", &error),
-            Err(error) => failed("pbx_failed", &error),
+            Err(error @ AsteriskError::NoSuchEndpoint) => failed("no_endpoint", &error.to_string()),
+            // The causes tell a certificate that is not trusted from a PBX that is down.
+            Err(error) => failed("pbx_failed", &error.with_causes()),
         })
     })
     .await
 }
 
-fn failed(code: &str, error: &dyn std::fmt::Display) -> Value {
-    json!({ "success": false, "code": code, "error": error.to_string() })
+fn failed(code: &str, error: &str) -> Value {
+    json!({ "success": false, "code": code, "error": error })
 }

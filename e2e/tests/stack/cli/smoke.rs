@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use ringback_e2e::fixture::Fixture;
 use ringback_e2e::pbx::ChangedFile;
+use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
 
 use ringback_e2e::ringback_command::{Outcome, Ringback};
@@ -19,6 +20,7 @@ async fn a_deployment_is_tested_with_a_call() -> Result<()> {
     passes_at_each_pbx(&ringback).await?;
     fails_if_the_number_leads_elsewhere(&ringback).await?;
     fails_without_the_endpoint(&fixture, &ringback).await?;
+    fails_with_the_cause_if_ari_is_not_reached(&fixture, &ringback).await?;
     fails_if_the_phone_does_not_answer(&fixture, &ringback).await?;
     fails_if_the_hook_is_rejected(&fixture, &ringback).await
 }
@@ -64,6 +66,32 @@ async fn fails_without_the_endpoint(fixture: &Fixture, ringback: &Ringback) -> R
     let failed = failed?;
     assert_eq!(failed_step(&failed, 1)?, "originate");
     assert!(failed.stderr.contains("smoke.conf.example"), "{failed:?}");
+    leaves_nothing(ringback).await
+}
+
+async fn fails_with_the_cause_if_ari_is_not_reached(
+    fixture: &Fixture,
+    ringback: &Ringback,
+) -> Result<()> {
+    let endpoint = &fixture.stack.aws.endpoint;
+    let url = format!("{endpoint}/2015-03-31/functions/{STACK_NAME}-smoke/configuration");
+    let put = async |variables: &Value| {
+        let body = json!({ "Environment": { "Variables": variables } });
+        let answer = fixture.http.put(&url).json(&body).send().await?;
+        anyhow::Ok(answer.error_for_status()?)
+    };
+    let before: Value = fixture.http.get(&url).send().await?.json().await?;
+    let before = &before["Environment"]["Variables"];
+    let mut after = before.clone();
+    after["ARI_URL"] = "pbx1=https://127.0.0.1:9/ari".into();
+    put(&after).await?;
+    let failed = ringback.run(&["smoke", "--json"]).await;
+    put(before).await?;
+    let failed = failed?;
+    assert_eq!(failed_step(&failed, 1)?, "originate");
+    for part in ["Connection refused", "`ringback --local doctor`"] {
+        assert!(failed.stderr.contains(part), "{failed:?}");
+    }
     leaves_nothing(ringback).await
 }
 
