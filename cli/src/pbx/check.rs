@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Finished};
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, StatusCode, Url};
 use ringback::asterisk::DIALPLAN_CONTEXTS;
 use ringback::platform::clock;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::api::http_client;
-use crate::deployment::sentence;
+use crate::deployment::{innermost, sentence};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
@@ -143,8 +144,18 @@ impl Pbx {
     /// The certificates of SIP over TLS and of the proxy.
     fn check_certificates(&mut self) -> Result<()> {
         let of_sip = values(&self.read("transports.conf")?, "cert_file");
+        let of_sip = of_sip.into_iter().map(|path| (path, "transports.conf"));
         let of_proxy = proxy_values(&self.read("haproxy.cfg")?, "RINGBACK_CERTIFICATE");
-        for path in of_sip.into_iter().chain(of_proxy) {
+        let of_proxy = of_proxy.into_iter().map(|path| (path, "haproxy.cfg"));
+        for (path, site_file) in of_sip.chain(of_proxy) {
+            if Path::new(&path).try_exists().is_ok_and(|exists| !exists) {
+                self.found(
+                    "certificate",
+                    format!("There is no file {path}, which {site_file} names."),
+                    format!("Put the certificate there, or correct the path in ringback-site/{site_file}."),
+                );
+                continue;
+            }
             let within = (CERTIFICATE_DAYS * 24 * 60 * 60).to_string();
             let mut openssl = Command::new("openssl");
             let openssl = openssl.args(["x509", "-noout", "-checkend", &within, "-in", &path]);
@@ -322,10 +333,19 @@ impl Pbx {
         let answer = match report.send().await {
             Ok(answer) => answer,
             Err(error) => {
+                let fix = match is_loopback(url) {
+                    true => format!(
+                        "This address leads to the local cloud: start it on this machine with `make up`, or open the tunnel to it (docs/pbx.md). For a deployment on AWS, put the stack's output RegionalHttpUrl {edit}"
+                    ),
+                    false => format!(
+                        "Put the stack's output RegionalHttpUrl {edit} This machine needs DNS and HTTPS to the internet."
+                    ),
+                };
+                let cause = innermost(&error);
                 return self.found(
                     "hook_url",
-                    format!("{variable} ({url}) cannot be reached: {}.", error.without_url()),
-                    format!("Put the stack's output RegionalHttpUrl {edit} This machine needs DNS and HTTPS to the internet."),
+                    format!("{variable} ({url}) cannot be reached: {}", sentence(&cause)),
+                    fix,
                 );
             }
         };
@@ -375,6 +395,14 @@ impl Mistake {
     }
 }
 
+/// Whether the host of a URL is this machine.
+fn is_loopback(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 fn finish(command: &mut Command) -> Result<Finished> {
     command.output().map_err(|error| {
         let program = command.get_program().display();
@@ -420,6 +448,50 @@ mod tests {
         let text = "global\n  setenv A :443\n  # setenv A 1\n  setenv B \"x\"\n";
         assert_eq!(proxy_values(text, "A"), [":443"]);
         assert_eq!(proxy_values(text, "B"), ["x"]);
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named_with_the_file_that_names_it() {
+        let name = format!("ringback-check-{}", uuid::Uuid::new_v4().simple());
+        let config = std::env::temp_dir().join(name);
+        let site = config.join("ringback-site");
+        fs::create_dir_all(&site).unwrap();
+        let missing = config.join("sip.pem").display().to_string();
+        fs::write(
+            site.join("transports.conf"),
+            format!("cert_file = {missing}\n"),
+        )
+        .unwrap();
+        fs::write(site.join("haproxy.cfg"), "").unwrap();
+        let mut pbx = Pbx {
+            arguments: CheckArguments {
+                config: config.clone(),
+                asterisk: String::new(),
+            },
+            http: http_client(TIMEOUT).unwrap(),
+            mistakes: vec![],
+        };
+        let checked = pbx.check_certificates();
+        fs::remove_dir_all(config).unwrap();
+        checked.unwrap();
+        let found: Vec<&str> = pbx.mistakes.iter().map(|one| &*one.problem).collect();
+        let expected = format!("There is no file {missing}, which transports.conf names.");
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn a_loopback_url_leads_to_this_machine() {
+        for here in [
+            "http://127.0.0.1:5050",
+            "http://localhost:5050",
+            "http://[::1]:5050",
+        ] {
+            assert!(is_loopback(here), "{here}");
+        }
+        assert!(!is_loopback(
+            "https://abc.execute-api.ap-south-1.amazonaws.com"
+        ));
+        assert!(!is_loopback(""));
     }
 
     #[test]
