@@ -201,6 +201,12 @@ impl SecretName {
         }
     }
 
+    /// The fields that a person types. A certificate has several lines, and the previous value of a rotation is not typed.
+    fn typed_fields(self) -> impl Iterator<Item = &'static str> {
+        let fields = self.fields().iter().copied();
+        fields.filter(|field| !field.ends_with("_pem") && !field.ends_with("_previous"))
+    }
+
     /// The field that Ringback generates, and the field of its previous value.
     const fn generated(self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -245,6 +251,11 @@ impl SecretName {
 
     /// Checks that the functions can use the secret. The errors contain no values.
     fn check(self, fields: &Fields) -> Result<()> {
+        let value = Value::Object(fields.clone());
+        if self == Self::Fcm {
+            // Another file of Google's has other fields, and what is wrong with them says nothing.
+            self.check_as::<ServiceAccount>(value.clone())?;
+        }
         for (field, value) in fields {
             if self != Self::Fcm && !self.fields().contains(&field.as_str()) {
                 return Err(self.no_such_field(field));
@@ -255,7 +266,6 @@ impl SecretName {
                 )));
             }
         }
-        let value = Value::Object(fields.clone());
         match self {
             Self::App => self.check_as::<AppSecret>(value)?,
             Self::Webhook => self.check_as::<WebhookSecret>(value)?,
@@ -263,7 +273,7 @@ impl SecretName {
             Self::Signing => self.check_as::<SigningSecret>(value)?,
             Self::Exotel => self.check_as::<ExotelAccount>(value)?,
             Self::Asterisk => self.check_as::<AriCredentials>(value)?,
-            Self::Fcm => self.check_as::<ServiceAccount>(value)?,
+            Self::Fcm => {}
         }
         let text = |field: &str| {
             fields
@@ -296,7 +306,10 @@ impl SecretName {
     fn check_as<T: DeserializeOwned>(self, value: Value) -> Result<()> {
         let required = match self {
             Self::Asterisk => "ari_username and ari_password",
-            Self::Fcm => "project_id, client_email, private_key, private_key_id and token_uri",
+            Self::Fcm => {
+                "project_id, client_email, private_key, private_key_id and token_uri: this is not the key file of a service account. \
+                 Make one in the Firebase console, at Project settings > Service accounts > Generate new private key"
+            }
             _ => self.fields().first().copied().unwrap_or_default(),
         };
         match serde_json::from_value::<T>(value) {
@@ -361,7 +374,7 @@ async fn set(deployment: &Deployment, arguments: &SetArguments, output: Output) 
         }
         Some(field) => Fields::from_iter([(field.clone(), read_value(field)?.into())]),
         None if std::io::stdin().is_terminal() => ask_for_fields(name)?,
-        None => read_fields()?,
+        None => read_fields(name)?,
     };
     let before = name.read(deployment).await?;
     let after = match name {
@@ -434,28 +447,32 @@ fn read_stdin() -> Result<String> {
         .map_err(|error| Failure::wrong_use(format!("stdin cannot be read: {error}.")))
 }
 
-fn read_fields() -> Result<Fields> {
+fn read_fields(name: SecretName) -> Result<Fields> {
+    parse_fields(name, &read_stdin()?)
+}
+
+fn parse_fields(name: SecretName, text: &str) -> Result<Fields> {
     // The parser's error may contain parts of the secret.
-    serde_json::from_str(&read_stdin()?).map_err(|_| {
-        Failure::wrong_use(
-            "stdin must have a JSON object with the fields to set, such as {\"api_key\":\"…\"}.",
-        )
+    serde_json::from_str(text).map_err(|_| {
+        let example = name.typed_fields().map(|field| format!("\"{field}\":\"…\""));
+        let example = example.collect::<Vec<_>>().join(",");
+        Failure::wrong_use(match name {
+            SecretName::Fcm => "stdin must have the key file of a service account: `ringback secret set fcm < service-account.json`.".to_owned(),
+            _ => format!("stdin must have a JSON object with the fields to set, such as {{{example}}}."),
+        })
     })
 }
 
-/// Asks for each field, in a terminal. A certificate has several lines, and the previous value of a rotation is not typed.
+/// Asks for each field, in a terminal.
 fn ask_for_fields(name: SecretName) -> Result<Fields> {
     if name.fields().is_empty() {
         return Err(name.no_such_field(""));
     }
     let mut given = Fields::new();
-    for field in name.fields() {
-        if field.ends_with("_pem") || field.ends_with("_previous") {
-            continue;
-        }
+    for field in name.typed_fields() {
         let value = prompt::ask(&format!("{field} (empty: as it is): "))?;
         if !value.is_empty() {
-            given.insert((*field).to_owned(), value.into());
+            given.insert(field.to_owned(), value.into());
         }
     }
     Ok(given)
@@ -601,6 +618,12 @@ mod tests {
             ),
             (Exotel, json!({ "sid": "hush" }), "only account_sid"),
             (Fcm, json!({ "project_id": "hush" }), "needs project_id"),
+            // google-services.json
+            (
+                Fcm,
+                json!({ "project_info": { "project_id": "hush" }, "client": [], "configuration_version": "1" }),
+                "not the key file of a service account",
+            ),
         ] {
             let failure = name.check(&fields(value)).unwrap_err();
             assert_eq!(failure.number(), 2);
@@ -632,6 +655,21 @@ mod tests {
             ),
         ] {
             assert_eq!(name.check(&fields(value)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_object_gets_the_example_of_its_secret() {
+        for (name, expected) in [
+            (SecretName::App, r#"{"jwt_secret":"…"}"#),
+            (
+                SecretName::Asterisk,
+                r#"{"ari_username":"…","ari_password":"…"}"#,
+            ),
+            (SecretName::Fcm, "set fcm < service-account.json"),
+        ] {
+            let failure = parse_fields(name, "").unwrap_err().to_string();
+            assert!(failure.contains(expected), "{failure}");
         }
     }
 
