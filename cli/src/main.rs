@@ -145,13 +145,10 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
     if let Command::Completions { shell } = arguments.command {
-        clap_complete::generate(
-            shell,
-            &mut Arguments::command(),
-            "ringback",
-            &mut std::io::stdout(),
-        );
-        return Ok(ExitCode::SUCCESS);
+        // clap_complete panics if a write fails.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "ringback", &mut script);
+        return output::write(&script).map(|()| ExitCode::SUCCESS);
     }
     // The PBX has no login at AWS.
     if let Command::Pbx {

@@ -48,7 +48,7 @@ impl Output {
 
     /// Prints a remark for people.
     pub(crate) fn note(self, text: &str) {
-        eprintln!("{}", self.aim(text));
+        remark(&self.aim(text));
     }
 
     /// Prints why the command failed.
@@ -59,9 +59,9 @@ impl Output {
             if let Some(step) = failure.step() {
                 error["step"] = step.into();
             }
-            eprintln!("{error}");
+            remark(&error.to_string());
         } else {
-            eprintln!("error: {text}");
+            remark(&format!("error: {text}"));
         }
     }
 
@@ -118,16 +118,25 @@ pub(crate) fn columns<const N: usize>(rows: Vec<[String; N]>) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a line to stdout. A reader that has seen enough (`| head`) ends the command, and that is no failure.
 fn write_line(line: &str) -> Result<()> {
+    write(format!("{line}\n").as_bytes())
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) ends the command, and that is no failure.
+pub(crate) fn write(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::not_reachable(format!(
             "The output cannot be written: {error}."
         ))),
     }
+}
+
+/// Writes a line to stderr. If nobody reads it (`2>&1 | head`), the command goes on: it may be in the middle of a change.
+fn remark(line: &str) {
+    let _nobody_reads_it = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::failure::{Failure, Result};
 pub(crate) fn ask(question: &str) -> Result<String> {
     let no_terminal =
         |error| Failure::wrong_use(format!("The terminal cannot hide what you type: {error}."));
-    eprint!("{question}");
-    let flushed = std::io::stderr().flush();
+    let mut stderr = std::io::stderr();
+    let asked = stderr.write_all(question.as_bytes());
     let shown = tcgetattr(std::io::stdin()).map_err(no_terminal)?;
     let mut hidden = shown.clone();
     hidden.local_flags.remove(LocalFlags::ECHO);
@@ -20,7 +20,7 @@ pub(crate) fn ask(question: &str) -> Result<String> {
     // Shows typing again in every case.
     let _shown_again = ShownAgain(shown);
     let mut line = String::new();
-    let read = flushed.and_then(|()| std::io::stdin().lock().read_line(&mut line));
+    let read = asked.and_then(|()| std::io::stdin().lock().read_line(&mut line));
     match read {
         Ok(_) => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
         Err(error) => Err(Failure::wrong_use(format!(

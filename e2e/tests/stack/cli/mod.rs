@@ -5,13 +5,14 @@ mod pbx;
 mod smoke;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use reqwest::Method;
 use ringback_e2e::fixture::{Fixture, SOON, unused_mobile_number};
-use ringback_e2e::ringback_command::Ringback;
+use ringback_e2e::ringback_command::{Ringback, binary};
 use serde_json::{Value, json};
 
 use crate::access::tokens::{Secrets, claims_of, hs256, with};
@@ -265,6 +266,20 @@ async fn a_secret_that_the_other_side_refuses_is_set_and_reported() -> Result<()
     let restored = restored?.document()?;
     assert_eq!(restored["changed"], json!(["ari_password"]));
     assert_eq!(restored["findings"], Value::Null);
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_command_quietly() -> Result<()> {
+    let mut ringback = std::process::Command::new(binary()?)
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(ringback.stdout.take());
+    let ended = ringback.wait_with_output()?;
+    let stderr = String::from_utf8(ended.stderr)?;
+    assert_eq!((ended.status.code(), &*stderr), (Some(0), ""));
     Ok(())
 }
 
