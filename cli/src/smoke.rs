@@ -20,6 +20,7 @@ use crate::directory;
 use crate::failure::{Failure, Result};
 use crate::lambda;
 use crate::output::Output;
+use crate::pbx;
 use crate::tail;
 use crate::token::{self, Claims, Role};
 use crate::words;
@@ -73,6 +74,9 @@ pub(crate) async fn run(
     arguments: SmokeArguments,
     output: Output,
 ) -> Result<()> {
+    if let Some(name) = &arguments.pbx {
+        pbx::check_name(deployment, name)?;
+    }
     let admin = token::for_command(deployment, given, Claims::of_role(Role::Admin)).await?;
     let app = Claims::of_extension(SMOKE_EXTENSION);
     let token = token::for_command(deployment, arguments.app_token.as_ref(), app).await?;

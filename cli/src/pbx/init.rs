@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ringback::asterisk::PbxList;
 use ringback_core::ids::Extension;
 use serde_json::{Value, json};
 
@@ -155,16 +154,13 @@ fn check_arguments(deployment: &Deployment, arguments: &InitArguments) -> Result
     if arguments.name.is_none() && !list.contains(',') {
         return Ok(());
     }
-    let pbxs = PbxList::parse(list).map_err(|error| Failure::refused(format!("{error}.")))?;
-    let Some(name) = &arguments.name else {
-        return Err(Failure::wrong_use(format!(
-            "AriUrl lists several PBXs ({list}): say which one this is, with --name."
-        )));
-    };
-    let found = pbxs.find(Some(name));
-    found
-        .map(drop)
-        .map_err(|_| Failure::wrong_use(format!("AriUrl lists no PBX {name}, but: {list}.")))
+    match &arguments.name {
+        Some(name) => super::check_name(deployment, name),
+        None => Err(Failure::wrong_use(format!(
+            "AriUrl lists several PBXs ({}): say which one this is, with --name.",
+            super::names(deployment)?.join(", ")
+        ))),
+    }
 }
 
 /// Writes all files, or none.
