@@ -43,7 +43,7 @@ faults! {
         => "`ringback secret set {}`";
     AriUnreachable, "ari_unreachable",
         "The functions do not reach ARI, the interface of the PBX."
-        => "On the PBX, `systemctl restart asterisk haproxy`. If that does not help, correct the address (`sam deploy --parameter-overrides AriUrl=…`), or let the functions through the firewall (docs/vpc.md)";
+        => "On the PBX, `systemctl restart asterisk haproxy`. If that does not help, correct AriUrl in samconfig.toml and run `sam deploy`, or let the functions through the firewall (docs/vpc.md)";
     AriCertificate, "ari_certificate",
         "The functions do not trust the certificate of the PBX."
         => "`ringback secret set asterisk ari_ca_pem < ca.pem`, with the authority that signed it. If that authority is a public one, `echo '{\"ari_ca_pem\":null}' | ringback secret set asterisk`";
@@ -88,7 +88,7 @@ faults! {
         => "Start the app of this extension, which registers its device, or `ringback route set NUMBER EXTENSION` with another extension";
     NoTelephone, "no_telephone",
         "Exotel is set up, and no extension has a telephone, so apps cannot call telephones."
-        => "`ringback telephone set EXTENSION NUMBER`, or `sam deploy --parameter-overrides CallerIdPolicy=any`";
+        => "`ringback telephone set EXTENSION NUMBER`, or CallerIdPolicy=any in samconfig.toml and `sam deploy`";
     SnsMissing, "sns_missing",
         "A platform application of SNS does not exist, so its phones do not wake."
         => "`aws sns create-platform-application`, then `sam deploy` with its ARN in the parameter of this platform";
