@@ -315,14 +315,14 @@ fn running_stack(folder: &Path) -> Result<LocalStack> {
     let path: Option<PathBuf> = paths.into_iter().find(|path| path.exists());
     let path = path.ok_or_else(|| {
         Failure::not_reachable(format!(
-            "No local stack runs in this checkout ({LOCAL_STACK} is missing): start it with `make up`."
+            "No local stack runs here: neither this folder nor one above has {LOCAL_STACK}. Start it with `make up`, or in a release with `local/tools/prerequisites.sh release ringback-local up`."
         ))
     })?;
     let text = std::fs::read_to_string(&path).ok();
     let stack = text.and_then(|text| serde_json::from_str(&text).ok());
     stack.ok_or_else(|| {
         Failure::not_reachable(format!(
-            "{} cannot be read: start the local stack again with `make down` and `make up`.",
+            "{} cannot be read: stop the local stack with `make down` (in a release, `ringback-local down`), and start it again.",
             path.display()
         ))
     })

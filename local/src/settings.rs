@@ -205,6 +205,16 @@ impl Settings {
         self.repository.join(EXPANDED).exists()
     }
 
+    /// How a person starts this command of `ringback-local`.
+    pub fn command(&self, name: &str) -> String {
+        let program = if self.is_release() {
+            "ringback-local"
+        } else {
+            "make"
+        };
+        format!("{program} {name}")
+    }
+
     /// The template to deploy.
     pub fn template(&self) -> PathBuf {
         let name = if self.is_release() {

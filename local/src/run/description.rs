@@ -165,7 +165,16 @@ fn mobile_number(extension: &str) -> String {
         .map_or_else(String::new, |(_, number)| number)
 }
 
-pub(super) fn summary(stack: &Stack) -> String {
+pub(super) fn summary(settings: &Settings, stack: &Stack) -> String {
+    let place_a_call = if settings.variable("ARI_URL").is_some() {
+        "`ringback --local smoke` tests your PBX; the SIP addresses above are those of the stack's own".to_owned()
+    } else {
+        format!(
+            "`{}` in another terminal places a call",
+            settings.command("call")
+        )
+    };
+    let stop = settings.command("down");
     let numbers: Vec<String> = stack
         .numbers
         .iter()
@@ -182,7 +191,7 @@ pub(super) fn summary(stack: &Stack) -> String {
   pushes        {}
 {}  all addresses target/local/stack.json, with the logs beside it
 
-`make call` in another terminal places a call. `make down`, or Ctrl-C in the terminal of `make run`, stops the stack.
+{place_a_call}. `{stop}`, or Ctrl-C in the terminal where it runs, stops the stack.
 ",
         stack.http_url,
         stack.http_url,

@@ -40,7 +40,8 @@ pub(super) async fn acquire_lock(settings: &Settings) -> Result<StackLock> {
         let pid = holder
             .running()
             .map_or_else(String::new, |pid| format!(" (pid {pid})"));
-        bail!("a stack of this checkout is already running{pid}; `make down` stops it");
+        let stop = settings.command("down");
+        bail!("a stack of this folder is already running{pid}; `{stop}` stops it");
     }
     clear_leftovers(settings).await;
     holder.write(std::process::id())?;

@@ -48,7 +48,7 @@ async fn run_until_stopped(settings: &Settings, regions: RegionCount) -> Result<
         }
     };
     progress.say("ready");
-    print!("{}", summary(&running.description));
+    print!("{}", summary(settings, &running.description));
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
         error = running.wait_for_exit() => Err(error),
@@ -62,7 +62,10 @@ async fn run_until_stopped(settings: &Settings, regions: RegionCount) -> Result<
 pub async fn up(settings: &Settings) -> Result<()> {
     if holder(settings).running().is_some() {
         println!("already running:");
-        print!("{}", summary(&Stack::load(&settings.state_dir())?));
+        print!(
+            "{}",
+            summary(settings, &Stack::load(&settings.state_dir())?)
+        );
         return Ok(());
     }
     make_dir(&settings.state_dir())?;
