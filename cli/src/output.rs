@@ -134,7 +134,7 @@ pub(crate) fn write(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Writes a line to stderr. If nobody reads it (`2>&1 | head`), the command goes on: it may be in the middle of a change.
+/// Writes a line to stderr. The command continues if the reader is gone (`2>&1 | head`), because it may have done half of a change.
 fn remark(line: &str) {
     let _nobody_reads_it = writeln!(std::io::stderr(), "{line}");
 }

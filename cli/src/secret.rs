@@ -218,8 +218,8 @@ impl SecretName {
         }
     }
 
-    /// Whether the fault says that the other side refuses this secret, or that it could not be asked. Nobody can be asked about a secret that
-    /// Ringback generates: the old value may stay accepted for a minute.
+    /// Whether the fault says that the other side refuses this secret, or is not reachable. No other side knows a secret that Ringback
+    /// generates.
     const fn concerns(self, fault: Fault) -> bool {
         match self {
             Self::Exotel => matches!(fault, Fault::ExotelRefused | Fault::ExotelUnreachable),

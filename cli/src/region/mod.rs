@@ -414,7 +414,7 @@ async fn write_file(
     Ok(())
 }
 
-/// Copies the secrets. A value that somebody has set in the second region stays, unless --overwrite names its secret.
+/// Copies the secrets. A value that a person has set in the second region stays, unless --overwrite names its secret.
 async fn copy_secrets(
     here: &Deployment,
     there: &Deployment,

@@ -16,7 +16,7 @@ use crate::region_pair::two_regions;
 use crate::update_stand_in::UpdateStandIn;
 
 const SAMCONFIG: &str = include_str!("../../../samconfig.toml");
-/// A region of the second local AWS in which nothing is deployed.
+/// A region of the second local AWS, without a deployment.
 const EMPTY: Region = Region {
     name: "ap-southeast-2",
     ..FALLBACK
@@ -36,7 +36,7 @@ async fn a_running_stack_gets_a_second_region_in_steps_that_can_be_repeated() ->
     with_a_deployed_stack(&primary, &fallback, &stand_in).await
 }
 
-/// Nothing is in the second region yet.
+/// The second region has no stack yet.
 async fn from_the_beginning(primary: &Fixture, stand_in: &UpdateStandIn) -> Result<()> {
     let mut stack = stand_in.stack.clone();
     let there = stack.fallback.as_mut().context("two regions")?;
@@ -131,7 +131,7 @@ async fn with_a_deployed_stack(
         secret(primary, "signing").await?,
         secret(primary, "exotel").await?,
     );
-    // The stack has generated this one, and nobody has changed it. Somebody has set the other one.
+    // The stack has generated this one. A person has set the other one.
     put_secret(
         fallback,
         "signing",

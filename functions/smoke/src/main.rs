@@ -37,7 +37,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         Ok::<_, Infallible>(match result {
             Ok(()) => json!({ "success": true, "pbx": name }),
             Err(error @ AsteriskError::NoSuchEndpoint) => failed("no_endpoint", &error.to_string()),
-            // The causes tell a certificate that is not trusted from a PBX that is down.
+            // The causes show whether the certificate is not trusted, or the PBX is down.
             Err(error) => failed("pbx_failed", &error.with_causes()),
         })
     })

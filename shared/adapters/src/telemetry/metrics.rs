@@ -242,8 +242,9 @@ pub fn status_update_sent(last: Option<(u64, Duration)>, dropped: bool) {
         histogram!(CLIENTS_NOTIFIED.name).record(clients as f64);
         histogram!(NOTIFY_TIME.name).record(millis(took));
     }
-    if dropped {
-        counter!(UPDATES_DROPPED.name).increment(1);
+    // A metric without values would be missing on the dashboard.
+    if last.is_some() || dropped {
+        counter!(UPDATES_DROPPED.name).increment(u64::from(dropped));
     }
 }
 
