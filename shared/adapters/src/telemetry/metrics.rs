@@ -244,7 +244,7 @@ pub fn status_update_sent(last: Option<(u64, Duration)>, dropped: bool) {
     }
     // A metric without values would be missing on the dashboard.
     if last.is_some() || dropped {
-        counter!(UPDATES_DROPPED.name).increment(u64::from(dropped));
+        histogram!(UPDATES_DROPPED.name).record(f64::from(u8::from(dropped)));
     }
 }
 
