@@ -291,7 +291,7 @@ async fn a_failure_has_a_sentence_on_stderr_and_its_exit_code() -> Result<()> {
     elsewhere
         .run(&list)
         .await?
-        .fails(3, "start it with `make up`");
+        .fails(3, "Start it with `make up`");
     let ringback = Ringback::with(Some(&fixture.stack))?;
     let unknown = ["--stack", "unknown", "route", "list"];
     let unknown = ringback.run(&unknown).await?;
