@@ -16,6 +16,7 @@ mod prompt;
 mod region;
 mod route;
 mod secret;
+mod secret_name;
 mod smoke;
 mod tail;
 mod token;

@@ -16,7 +16,7 @@ use crate::deployment::Deployment;
 use crate::duration;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-use crate::secret::SecretName;
+use crate::secret_name::SecretName;
 
 /// The longest validity. No list can revoke a token.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -9,7 +9,7 @@ use crate::deployment::Deployment;
 use crate::failure::{Failure, Result};
 use crate::lambda;
 use crate::output::Output;
-use crate::secret::SecretName;
+use crate::secret_name::SecretName;
 
 /// AWS lets no account reserve more than all but this many.
 const LEAST_CONCURRENCY: u64 = 100;

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::deployment::Deployment;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-use crate::secret::{SecretName, generate};
+use crate::secret::generate;
+use crate::secret_name::SecretName;
 
 pub(crate) const HELP: &str = "\
 Each phone gets a new password. ARI's user and password are those of the secret asterisk; if that is empty, they are new, and

@@ -16,7 +16,7 @@ use crate::deployment::{Deployment, Target};
 use crate::doctor;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-use crate::secret::SecretName;
+use crate::secret_name::SecretName;
 use samconfig::{FIRST, SECOND, SamConfig};
 
 const HELP: &str = "\
