@@ -73,14 +73,17 @@ const SNS_MOBILE_PUSH: [&str; 25] = [
     "sa-east-1",
     "us-gov-west-1",
 ];
-/// Parameters that name something of one region. They are not copied to the other stack.
-const OF_ONE_REGION: [&str; 13] = [
+/// Parameters of one region that this command sets, or that the other stack does not need. They are not copied to it.
+const SET_HERE: [&str; 6] = [
     "OtherRegion",
     "ExistingTableName",
     "ExistingTableStreamLabel",
     "PublicHttpUrl",
     "LocalApiGatewayUrl",
     "AccountRequestsPerSecond",
+];
+/// Parameters that name something of one region, which a person sets for the other stack. They are not copied to it either.
+const SET_BY_A_PERSON: [&str; 7] = [
     "HttpDomainName",
     "WebSocketDomainName",
     "CertificateArn",
@@ -151,7 +154,8 @@ pub(crate) async fn add(target: &Target, add: AddArguments, output: Output) -> R
     let file = SamConfig::read(&add.config_file)?;
     let here = target.find().await?;
     check_name(here.region(), other)?;
-    cloud::check_services(&target.aws_in(other).await?, other).await?;
+    let aws_there = target.aws_in(other).await?;
+    cloud::check_services(&aws_there, other).await?;
     let here = settled(target, here, other, output).await?;
     check_first(&here, other)?;
     if let Some(there) = target.find_in(other).await? {
@@ -161,7 +165,7 @@ pub(crate) async fn add(target: &Target, add: AddArguments, output: Output) -> R
 
     let here = add_replica(target, here, other, &mut steps).await?;
     let table = here.output("TableName")?;
-    let label = cloud::stream_label(&target.aws_in(other).await?, table).await?;
+    let label = cloud::stream_label(&aws_there, table).await?;
     if label.is_none() && !add.dry_run {
         return Err(Failure::not_reachable(format!(
             "The table {table} has no stream in {other} yet: run the command again."
@@ -326,8 +330,7 @@ fn warn(here: &Deployment, other: &str, output: Output) {
         ));
     }
     let is_set = |name: &&str| here.parameter(name).is_some();
-    let own = OF_ONE_REGION.iter().skip(6).copied();
-    let own: Vec<&str> = own.filter(is_set).collect();
+    let own: Vec<&str> = SET_BY_A_PERSON.into_iter().filter(is_set).collect();
     if !own.is_empty() {
         output.note(&format!(
             "warning: these parameters belong to {}, so the stack in {other} gets none of them. Set its own under fallback: {}.",
@@ -391,7 +394,8 @@ async fn write_file(
     if is_new {
         let defaults = cloud::defaults(here).await?;
         let is_shared = |(name, value): &(&str, &str)| {
-            !OF_ONE_REGION.contains(name) && defaults.get(*name).is_none_or(|it| it != value)
+            let is_of_one_region = SET_HERE.contains(name) || SET_BY_A_PERSON.contains(name);
+            !is_of_one_region && defaults.get(*name).is_none_or(|it| it != value)
         };
         shared.extend(here.parameters().filter(is_shared));
     }
