@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use reqwest::{Client, Method, StatusCode};
 use ringback::platform::aws::AwsHttpClient;
-use ringback_local::settings::{Settings, Transport};
+use ringback_local::settings::{STACK_NAME, Settings, Transport};
 use ringback_local::stack::{Phone as Account, Stack};
 use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
@@ -202,6 +202,25 @@ impl Fixture {
             request = request.header(name, value);
         }
         status_and_body(request.send().await?).await
+    }
+
+    /// The value of a secret of the deployment, which ends with this name.
+    pub async fn secret(&self, name: &str) -> Result<Value> {
+        let manager = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let secret = manager.get_secret_value().secret_id(secret_id(name));
+        let secret = secret.send().await?;
+        let text = secret
+            .secret_string()
+            .context("the value is not a string")?;
+        Ok(serde_json::from_str(text)?)
+    }
+
+    /// Replaces the value of a secret.
+    pub async fn put_secret(&self, name: &str, text: &str) -> Result<()> {
+        let manager = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let put = manager.put_secret_value().secret_id(secret_id(name));
+        put.secret_string(text).send().await?;
+        Ok(())
     }
 
     /// Sets the behaviour of the FCM stand-in.
@@ -613,4 +632,8 @@ pub async fn status_and_body(answer: reqwest::Response) -> Result<(StatusCode, V
     let body = serde_json::from_str(&text)
         .with_context(|| format!("{status} with a body that is not JSON: {text}"))?;
     Ok((status, body))
+}
+
+fn secret_id(name: &str) -> String {
+    format!("{STACK_NAME}/{name}")
 }

@@ -128,18 +128,17 @@ async fn with_a_deployed_stack(
         ringback.run(&arguments).await
     };
     let (signing, exotel) = (
-        secret(primary, "signing").await?,
-        secret(primary, "exotel").await?,
+        primary.secret("signing").await?,
+        primary.secret("exotel").await?,
     );
     // The stack has generated this one. A person has set the other one.
-    put_secret(
-        fallback,
-        "signing",
-        &json!({ "signing_secret": "hush-generated" }),
-    )
-    .await?;
+    fallback
+        .put_secret("signing", r#"{"signing_secret":"hush-generated"}"#)
+        .await?;
     forget_previous_value(fallback, "signing").await?;
-    put_secret(fallback, "exotel", &json!({ "account_sid": "hush-set" })).await?;
+    fallback
+        .put_secret("exotel", r#"{"account_sid":"hush-set"}"#)
+        .await?;
 
     let refused = add(&[]).await?;
     refused.fails(
@@ -148,12 +147,12 @@ async fn with_a_deployed_stack(
     );
     says_no_secret(&refused, [&signing, &exotel]);
     assert_eq!(stand_in.other_region(), FALLBACK.name);
-    assert_eq!(secret(fallback, "signing").await?, signing);
-    assert_eq!(secret(fallback, "exotel").await?["account_sid"], "hush-set");
+    assert_eq!(fallback.secret("signing").await?, signing);
+    assert_eq!(fallback.secret("exotel").await?["account_sid"], "hush-set");
 
     let added = add(&["--overwrite", "exotel"]).await?;
     says_no_secret(&added, [&signing, &exotel]);
-    assert_eq!(secret(fallback, "exotel").await?, exotel);
+    assert_eq!(fallback.secret("exotel").await?, exotel);
     let document = added.document()?;
     let (here, there) = (&primary.stack, &fallback.stack);
     assert_eq!(
@@ -191,26 +190,6 @@ fn says_no_secret(outcome: &Outcome, secrets: [&Value; 2]) {
             assert!(!printed.contains(value), "{value} is in {printed}");
         }
     }
-}
-
-async fn secret(fixture: &Fixture, name: &str) -> Result<Value> {
-    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
-    let secret = manager
-        .get_secret_value()
-        .secret_id(format!("{STACK_NAME}/{name}"));
-    let secret = secret.send().await?;
-    Ok(serde_json::from_str(
-        secret.secret_string().context("a text")?,
-    )?)
-}
-
-async fn put_secret(fixture: &Fixture, name: &str, value: &Value) -> Result<()> {
-    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
-    let put = manager
-        .put_secret_value()
-        .secret_id(format!("{STACK_NAME}/{name}"));
-    put.secret_string(value.to_string()).send().await?;
-    Ok(())
 }
 
 /// Makes a secret look as its stack has created it: with one value.

@@ -13,7 +13,7 @@ use ringback_core::ids::CallId;
 use ringback_e2e::fixture::{Fixture, SOON, call_sid, unused_mobile_number};
 use ringback_e2e::observed_function::{ObservedFunction, example, passthru};
 use ringback_e2e::timeline::{Goal, System, Timeline};
-use ringback_local::settings::{STACK_NAME, Settings};
+use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
@@ -185,16 +185,7 @@ fn of_the_table(asked: &[String]) -> usize {
 
 /// A validly signed id without a call.
 async fn unknown_id(fixture: &Fixture) -> Result<String> {
-    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
-    let secret = manager.get_secret_value();
-    let secret = secret
-        .secret_id(format!("{STACK_NAME}/signing"))
-        .send()
-        .await?;
-    let secret = secret
-        .secret_string()
-        .context("the value is not a string")?;
-    let secret: SigningSecret = serde_json::from_str(secret)?;
+    let secret: SigningSecret = serde_json::from_value(fixture.secret("signing").await?)?;
     let signing = Signing::new(Secret::known(secret));
     Ok(signing.sign(CallId::fresh()).await?.to_string())
 }

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
 
 use super::issuer::Issuer;
@@ -17,15 +16,9 @@ pub(crate) struct Secrets(BTreeMap<&'static str, Value>);
 
 impl Secrets {
     pub(crate) async fn of(fixture: &Fixture) -> Result<Self> {
-        let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
         let mut all = BTreeMap::new();
         for name in ["app", "webhook", "hook", "exotel", "asterisk", "signing"] {
-            let id = format!("{STACK_NAME}/{name}");
-            let secret = manager.get_secret_value().secret_id(id).send().await?;
-            let fields = secret
-                .secret_string()
-                .context("the secret is not a string")?;
-            all.insert(name, serde_json::from_str(fields)?);
+            all.insert(name, fixture.secret(name).await?);
         }
         Ok(Self(all))
     }

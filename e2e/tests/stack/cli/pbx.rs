@@ -207,22 +207,9 @@ async fn site_files_are_written_once_and_complete() -> Result<()> {
 async fn new_credentials_of_ari_are_merged_into_the_secret() -> Result<()> {
     let fixture = Fixture::open().await?;
     let ringback = Ringback::with(Some(&fixture.stack))?;
-    let secrets = aws_sdk_secretsmanager::Client::new(&fixture.aws);
-    let id = "ringback-local/asterisk";
-    let read = async || {
-        let found = secrets.get_secret_value().secret_id(id).send().await?;
-        anyhow::Ok(found.secret_string.context("no value")?)
-    };
-    let write = async |value: String| {
-        secrets
-            .put_secret_value()
-            .secret_id(id)
-            .secret_string(value)
-            .send()
-            .await
-    };
-    let before = read().await?;
-    write(json!({ "ari_ca_pem": "kept" }).to_string()).await?;
+    let before = fixture.secret("asterisk").await?.to_string();
+    let kept = r#"{"ari_ca_pem":"kept"}"#;
+    fixture.put_secret("asterisk", kept).await?;
     let init = [
         "pbx",
         "init",
@@ -233,10 +220,10 @@ async fn new_credentials_of_ari_are_merged_into_the_secret() -> Result<()> {
         "--set-secret",
     ];
     let written = ringback.run(&init).await;
-    let after = read().await;
-    write(before).await?;
+    let after = fixture.secret("asterisk").await;
+    fixture.put_secret("asterisk", &before).await?;
     written?.succeeds();
-    let after: Value = serde_json::from_str(&after?)?;
+    let after = after?;
     let ari = std::fs::read_to_string(ringback.path("ringback-site/ari.conf"))?;
     let password = after["ari_password"].as_str().context("no password")?;
     ensure!(ari.contains(&format!("password = {password}\n")), "{ari}");

@@ -227,7 +227,7 @@ async fn foreign_server() -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finding_says_where_what_and_the_fix_and_no_secret() -> Result<()> {
     let patient = Patient::new().await?;
-    let before = patient.secret("exotel").await?;
+    let before = patient.fixture.secret("exotel").await?;
     let fails = json!({ "details": [{ "status": 503, "times": 2 }] });
     patient.fixture.exotel_behaves(&fails).await?;
     let (code, text) = patient.text().await?;

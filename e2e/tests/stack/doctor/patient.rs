@@ -80,7 +80,7 @@ impl Patient {
         name: &str,
         change: impl FnOnce(&mut Value),
     ) -> Result<Vec<(String, String)>> {
-        let mut value = self.secret(name).await?;
+        let mut value = self.fixture.secret(name).await?;
         change(&mut value);
         self.with_secret_text(name, &value.to_string()).await
     }
@@ -91,10 +91,10 @@ impl Patient {
         name: &str,
         text: &str,
     ) -> Result<Vec<(String, String)>> {
-        let before = self.secret(name).await?.to_string();
-        self.put_secret(name, text).await?;
+        let before = self.fixture.secret(name).await?.to_string();
+        self.fixture.put_secret(name, text).await?;
         let seen = self.findings().await;
-        self.put_secret(name, &before).await?;
+        self.fixture.put_secret(name, &before).await?;
         seen
     }
 
@@ -112,25 +112,6 @@ impl Patient {
         let seen = self.findings().await;
         current().move_to_version_id(&version).send().await?;
         seen
-    }
-
-    /// The value of a secret.
-    pub(super) async fn secret(&self, name: &str) -> Result<Value> {
-        let manager = aws_sdk_secretsmanager::Client::new(&self.fixture.aws);
-        let secret = manager.get_secret_value();
-        let secret = secret.secret_id(format!("{STACK_NAME}/{name}")).send();
-        let secret = secret.await?;
-        Ok(serde_json::from_str(
-            secret.secret_string().context("a text")?,
-        )?)
-    }
-
-    async fn put_secret(&self, name: &str, text: &str) -> Result<()> {
-        let manager = aws_sdk_secretsmanager::Client::new(&self.fixture.aws);
-        let put = manager.put_secret_value();
-        let put = put.secret_id(format!("{STACK_NAME}/{name}"));
-        put.secret_string(text).send().await?;
-        Ok(())
     }
 
     /// With another value of a global variable in the dialplan of a PBX.

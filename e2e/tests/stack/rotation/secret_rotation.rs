@@ -52,14 +52,16 @@ impl<'a> Rotation<'a> {
         let pbx = Pbx::of(fixture).await?;
         let mut before = BTreeMap::new();
         for name in NAMES {
-            before.insert(name, secret(fixture, name).await?);
+            before.insert(name, fixture.secret(name).await?);
         }
         let old_password = random();
         pbx.set_ari_password(Some(&old_password)).await?;
         let mut asterisk = before["asterisk"].clone();
         asterisk["ari_username"] = ARI_USER.into();
         asterisk["ari_password"] = old_password.into();
-        put(fixture, "asterisk", &asterisk).await?;
+        fixture
+            .put_secret("asterisk", &asterisk.to_string())
+            .await?;
         for function in FUNCTIONS {
             restart_function(fixture, function).await?;
         }
@@ -77,7 +79,7 @@ impl<'a> Rotation<'a> {
     /// In the order of SECURITY.md: first the systems that accept both secrets.
     pub(crate) async fn replace_all(&self) -> Result<()> {
         for (name, value) in &self.after {
-            put(self.fixture, name, value).await?;
+            self.fixture.put_secret(name, &value.to_string()).await?;
         }
         self.update_other_systems(&self.after).await?;
         let password = self.after["asterisk"]["ari_password"].as_str();
@@ -93,7 +95,7 @@ impl<'a> Rotation<'a> {
                     value[previous] = new.clone();
                 }
             }
-            put(self.fixture, name, &value).await?;
+            self.fixture.put_secret(name, &value.to_string()).await?;
         }
         self.update_other_systems(&self.before).await?;
         self.pbx.set_ari_password(None).await
@@ -240,29 +242,6 @@ impl Pbx {
         ensure!(answer.status().is_success(), "{}", answer.status());
         Ok(())
     }
-}
-
-async fn secret(fixture: &Fixture, name: &str) -> Result<Value> {
-    let secret = aws_sdk_secretsmanager::Client::new(&fixture.aws)
-        .get_secret_value()
-        .secret_id(format!("{STACK_NAME}/{name}"))
-        .send()
-        .await?;
-    Ok(serde_json::from_str(
-        secret
-            .secret_string()
-            .context("the value is not a string")?,
-    )?)
-}
-
-async fn put(fixture: &Fixture, name: &str, value: &Value) -> Result<()> {
-    aws_sdk_secretsmanager::Client::new(&fixture.aws)
-        .put_secret_value()
-        .secret_id(format!("{STACK_NAME}/{name}"))
-        .secret_string(value.to_string())
-        .send()
-        .await?;
-    Ok(())
 }
 
 /// Lambda starts new processes when a function's configuration is written.
