@@ -165,7 +165,7 @@ impl Stack {
         let path = state_dir.join(FILE);
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!(
-                "no stack is running here ({} is missing); start one with `make up`, or in a release with `ringback-local up`",
+                "no stack is running here ({} is missing); start one with `make up`, or in a release with `local/tools/prerequisites.sh release ringback-local up`",
                 path.display()
             )
         })?;

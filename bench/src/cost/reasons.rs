@@ -10,7 +10,7 @@ const REASONS: [Reason; 26] = [
     (
         "exotel-webhook",
         "DynamoDB TransactWriteItems CALL# CALL, CALLER# CORRELATION",
-        "stores the call, and the caller by whom the PBX's report finds it: both or none",
+        "stores the call, and the caller's number, with which the PBX's report finds the call: both or none",
     ),
     (
         "exotel-webhook",
